@@ -221,7 +221,8 @@ class RunningNode:
             ask_reload=self.reload_requested.set,
         )
         self._audit = AuditTrail(store.database, settings.audit, settings.node.ae_title, store.now)
-        self._cluster = Cluster(store, settings, self._handlers, self._commitment.recover)
+        recover, lacking = self._commitment.recover, self._supervisor.lacking
+        self._cluster = Cluster(store, settings, self._handlers, recover, lacking)
         self._background = Background(
             store.database, settings, self._handlers, self._audit, store.now, self._cluster.leading
         )

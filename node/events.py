@@ -160,6 +160,8 @@ delivery held | error | destination delivery reason | \
     needs a person; a warning only where a mix-up holds it
 deliveries released | info | destination before deliveries | \
     they were held without a destination, which is configured now
+delivery given back | warning | destination delivery why | \
+    the database was away or busy for a moment: sent on as soon as it is back
 delivery not finished | error | delivery error | an error while handling a delivery; tried again
 destination down | warning | destination | it does not answer; what is due waits
 destination up | info | destination | it answers again

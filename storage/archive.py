@@ -325,7 +325,7 @@ def _just_touched() -> Executable:
     same = (series.c[name] == bindparam(name) for name in (*key, *SERIES_TEXTS))
     is_recent = series.c.last_at.between(bindparam("since"), bindparam("last_at"))
     is_kept = series.c.purged_at.is_(None)
-    return select(series.c.id).where(*same, is_recent, is_kept).with_for_update()
+    return select(series.c.id).where(*same, is_recent, is_kept).with_for_update(key_share=True)
 
 
 def _touch_series(database: Database) -> Executable:
@@ -369,8 +369,14 @@ def _touch_arrival(database: Database) -> Executable:
 
 
 def lock_series(db: Connection, series_id: int) -> None:
-    """Keep retention, and instances that arrive, away until the transaction ends."""
-    db.execute(select(series.c.id).where(series.c.id == series_id).with_for_update())
+    """Keep retention, and instances that arrive, away until the transaction ends.
+
+    With key_share, here and wherever a series is locked: rows that only point to it wait for
+    nobody. Who closes an arrival locks that, then makes jobs of the series; an instance that comes
+    locks the series, then its arrival. On PostgreSQL each would wait for the other.
+    """
+    this = select(series.c.id).where(series.c.id == series_id)
+    db.execute(this.with_for_update(key_share=True))
 
 
 # Made once: making aliases of so wide a table takes longer than most queries.

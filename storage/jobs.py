@@ -259,7 +259,8 @@ def _lock_for_marks(db: Connection, series_id: int) -> bool:
     Nobody waits: a claim has locked its job already, and others lock the series first.
     """
     this = select(series.c.id).where(series.c.id == series_id)
-    return db.execute(this.with_for_update(skip_locked=True)).first() is not None
+    marks = this.with_for_update(skip_locked=True, key_share=True)
+    return db.execute(marks).first() is not None
 
 
 class Queue:

@@ -725,6 +725,8 @@ class NodeState:
     version: str = ""
     address: str = ""  # of its pages
     load: float = 0.0  # processes that want a core, for each core
+    lacks: str = ""  # why jobs wait for a worker of it; empty where none does
+    lacking_since: float | None = None
 
 
 @dataclass(frozen=True)

@@ -437,6 +437,8 @@ node = _table(
     Column("version", String(32), nullable=False, server_default=""),
     _text("address"),  # of its pages; each node has its own
     Column("load", Float, nullable=False, server_default="0"),  # processes that want a core, a core
+    _text("lacks"),  # why jobs wait for a worker of it; empty where none does
+    _time("lacking_since", nullable=True),
 )
 
 # What must never change for this database, such as the fingerprint of the secret.

@@ -43,6 +43,13 @@ class Slow(_Wrapped):
             time.sleep(0.5)
 
 
+class Leisurely(_Wrapped):
+    """Takes a quarter of a second a gap: longer than an order is on its way."""
+
+    def misbehave(self, step: Step) -> None:
+        time.sleep(0.25)
+
+
 class Raises(_Wrapped):
     """Raises an exception that holds what must not stand in a log."""
 

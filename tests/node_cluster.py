@@ -1,6 +1,6 @@
 """Several real nodes on one PostgreSQL database and one storage folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,8 +24,12 @@ def cluster_node(folder: Path, name: str, database: str, *parts: str) -> NodePro
 
 
 @contextmanager
-def cluster(folder: Path, database: str, *parts: str) -> Iterator[tuple[NodeProcess, NodeProcess]]:
+def cluster(
+    folder: Path, database: str, *parts: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[NodeProcess, NodeProcess]]:
     """Two nodes that work on one storage, by the same configuration."""
     with ExitStack() as stack:
         one, two = (cluster_node(folder, name, database, *parts) for name in ("one", "two"))
+        for node in (one, two):
+            node.environment |= environment or {}
         yield stack.enter_context(running(one)), stack.enter_context(running(two))

@@ -17,6 +17,7 @@ from tests.ports import free_port
 
 RAY = Path(sys.executable).parent / "ray"
 START_SECONDS = 60.0
+GONE_SECONDS = 60.0  # for a node to see that its head is another one
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -32,6 +33,8 @@ class RayCluster:
     folder: Path
     address: str  # of the head
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    head: int = 0  # its place among the nodes
+    cpus: int = 2  # of each node
 
     def start_head(self) -> None:
         """Start a head, at the port of the one before where there was one."""
@@ -39,6 +42,7 @@ class RayCluster:
         temporary = self.folder / f"r{len(self.nodes)}"
         port = self.address.rpartition(":")[2]
         arguments = ["--head", f"--port={port}", "--include-dashboard=false"]
+        self.head = len(self.nodes)
         self._start([*arguments, f"--temp-dir={temporary}"], log, first=True)
 
     def add_node(self) -> None:
@@ -53,13 +57,22 @@ class RayCluster:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def replace_head(self) -> None:
+        """Kill the head and start another one; nodes that end with it are started again."""
+        others = [node for node in self.nodes if node.poll() is None][1:]
+        self.kill(self.head)
+        self.start_head()
+        for node in others:
+            node.wait(GONE_SECONDS)
+            self.add_node()
+
     def close(self) -> None:
         """Kill every node; nothing of it is left."""
         for place in reversed(range(len(self.nodes))):
             self.kill(place)
 
     def _start(self, arguments: list[str], log: Path, *, first: bool) -> None:
-        usual = ["--block", "--num-cpus=2", "--num-gpus=0"]
+        usual = ["--block", f"--num-cpus={self.cpus}", "--num-gpus=0"]
         usual += ["--object-store-memory=200000000", "--memory=8000000000"]
         usual += ["--disable-usage-stats"] if first else []
         with log.open("wb") as output:
@@ -90,7 +103,7 @@ def own_address() -> str:
 
 @contextmanager
 def ray_cluster(nodes: int = 1, *, start: bool = True) -> Iterator[RayCluster]:
-    """A cluster of so many nodes, each with two processors; its sockets need a short path."""
+    """A cluster of so many nodes; its sockets need a short path."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     cluster = RayCluster(folder, f"{own_address()}:{free_port()}")
     try:

@@ -28,6 +28,7 @@ from storage.queries import figures, overview
 from storage.queries.figures import EndedDelivery, EndedJob, Since, gauges
 from storage.records import DeliveryState, SelfTestState
 from storage.site import control, notices, peers, selftests
+from storage.site.nodes import SERVING
 
 # The counters begin at zero with the process, as Prometheus expects, and are fed from the rows:
 # the processes that do the work need not know that anybody counts.
@@ -162,6 +163,9 @@ class Metrics:
         self._not_closed = self._gauge(
             "arrivals_not_closed", "Series that an error of the node keeps from being processed."
         )
+        self._lacking = self._gauge(
+            "node_lacks_workers", "1 where jobs of a node wait for a worker.", "node"
+        )
         self._associations = self._gauge("associations_open", "Associations that are open.")
         self._free = self._gauge("disk_free_bytes", "Free on the disk of the storage folder.")
         self._total = self._gauge("disk_total_bytes", "The size of that disk.")
@@ -242,6 +246,10 @@ class Metrics:
             gauge = self._lists if certificate.is_list else self._certificates
             labels = certificate.name, str(certificate.path)
             gauge.labels(*labels).set(certificate.expires_at)
+        self._lacking.clear()
+        for node in parts.store.nodes.get():
+            if node.state == SERVING:
+                self._lacking.labels(node.id).set(bool(node.lacks))
         self._set_commitment(database)
         self._set_selftest(parts)
 

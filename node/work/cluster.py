@@ -54,6 +54,7 @@ class Cluster:
     settings: Config
     handlers: RequestHandlers
     recover_commitment: Callable[[str], None]
+    lacking: Callable[[], str]  # why jobs of this node wait for a worker
     state: str = SERVING
     steady: Callable[[], float] = time.monotonic
     _beaten_at: float = field(default=0.0, init=False)
@@ -78,13 +79,10 @@ class Cluster:
         """Give a sign of life, and see who else lives."""
         store, seconds = self.store, self.settings.node.lost_seconds
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
-        store.nodes.beat(store.node_id, self.state, round(load, 2))
-        now = self.steady()
-        # Who could not reach the database for a while must not take the others for lost: perhaps
-        # nobody could, and all of them give their next sign of life now.
-        if now - self._beaten_at > 2 * self.beat_seconds + 1:
-            self._since = now
-        self._beaten_at = now
+        store.nodes.beat(store.node_id, self.state, round(load, 2), self.lacking())
+        if self._has_gap():
+            self._since = self.steady()
+        self._beaten_at = self.steady()
         living = (store.node_id, *(it.id for it in store.nodes.others(store.node_id, seconds)))
         self._leads = min(living) == store.node_id
 
@@ -92,7 +90,7 @@ class Cluster:
         """Take over from nodes that are lost; one of those that live does it."""
         seconds = self.settings.node.lost_seconds
         store = self.store
-        if store.database.is_sqlite or self.steady() - self._since < seconds:
+        if store.database.is_sqlite or self._has_gap() or self.steady() - self._since < seconds:
             return
         before = store.now() - seconds
         if not store.nodes.silent(before):
@@ -101,6 +99,14 @@ class Cluster:
             for silent in store.nodes.silent(before) if is_ours else ():
                 if silent.id != store.node_id:
                     self._take_over(silent)
+
+    def _has_gap(self) -> bool:
+        """True where this node has given no sign of life for a while: it must judge nobody.
+
+        Perhaps no node could reach the database, or the machines of all stood still, and each gives
+        its next sign of life now.
+        """
+        return self.steady() - self._beaten_at > 2 * self.beat_seconds + 1
 
     def _take_over(self, silent: NodeState) -> None:
         """Queue again what it had; a node that dies meanwhile leaves the rest to the next one."""

@@ -15,7 +15,7 @@ from node.dicom import scu, stow
 from node.dicom.status import FEW_RETRY_SECONDS, Outcome, outcome, status_text
 from node.rules import backoff, routing
 from storage.database import Database
-from storage.errors import LeaseLost
+from storage.errors import Busy, LeaseLost, NoRoom
 from storage.files import Files, digest
 from storage.ledger import NO_DESTINATION, InstanceAnswer, Ledger
 from storage.records import Delivery, DeliveryState, Reach, Unsent
@@ -309,14 +309,40 @@ class Deliverer:
     def _do(self, delivery: Delivery) -> None:
         """Run one delivery; whatever happens, its row says so."""
         try:
-            self._deliver(delivery)
+            self._try(delivery)
         except LeaseLost:
             logger.warning("lease lost", extra={"delivery": delivery.id})
+        except (Busy, NoRoom) as error:
+            extra = {"destination": self.destination.name, "delivery": delivery.id}
+            logger.warning("delivery given back", extra=extra | {"why": str(error)})
+            self._give_back(delivery)
+
+    def _try(self, delivery: Delivery) -> None:
+        try:
+            self._deliver(delivery)
+        except (LeaseLost, Busy, NoRoom):
+            raise
         except Exception as error:
             logger.exception("delivery not finished", extra={"delivery": delivery.id})
             sentence = f"The node failed to send it: {type(error).__name__}."
             result = scu.SendResult(Outcome.RETRY, sentence)
             self._decide(delivery, Tally(), result, is_our_fault=True)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        """Give it back once the database takes it.
+
+        Its lease would keep everything from this destination until it ends.
+        """
+        while True:
+            try:
+                self._ledger.release(delivery)
+            except LeaseLost:
+                return
+            except (Busy, NoRoom):
+                if self._stopping.wait(RENEW_SECONDS):
+                    return
+            else:
+                return
 
     def _deliver(self, delivery: Delivery) -> None:
         unsent, _ = self._split(delivery)
@@ -361,13 +387,21 @@ class Deliverer:
                 self._peer,
                 [_outgoing(instance, self._files) for instance in unsent],
                 answered=self._answered(delivery, unsent, tally, answers),
-                stop=self._has_to_stop,
+                stop=lambda: self._is_stopped(delivery, answers),
                 abandon=lambda: self._is_abandoned(delivery, answers),
                 timeouts=scu.Timeouts(answer=self.destination.answer_seconds),
                 associations=self.destination.associations,
             )
         finally:
             answers.write()
+
+    def _is_stopped(self, delivery: Delivery, answers: _Answers) -> bool:
+        """True where the next instance is not to be offered.
+
+        LeaseLost where the node stood still after the last one, and another node has it by now.
+        """
+        self._keep(delivery, answers)
+        return self._has_to_stop()
 
     def _is_abandoned(self, delivery: Delivery, answers: _Answers) -> bool:
         """True where nobody waits for the answer any more; asked while the peer is silent."""

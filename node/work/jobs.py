@@ -438,6 +438,13 @@ class Supervisor:
         for executor in (*self._executors, *([self._spare] if self._spare else [])):
             executor.close()
 
+    def lacking(self) -> str:
+        """Why jobs wait for a worker; empty where each of the workers is there."""
+        by_worker = tuple(self._lacked_worker.items())
+        lacked = [why for name, why in by_worker if why and name != SPARE]
+        total = len(self._executors)
+        return f"{len(lacked)} of {total}: {lacked[0]}" if lacked else ""
+
     def _work_next(self, name: str, executor: Executor) -> float:
         if self._drained():
             return IDLE_SECONDS
@@ -558,7 +565,10 @@ class Supervisor:
             return AT_ONCE
         self._write(job, partial(self._inference.finished, job, outcome))
         self._ended()
-        return ROOM_SECONDS if isinstance(outcome, OutOfResources | OutOfMemory) else AT_ONCE
+        if not isinstance(outcome, OutOfResources | OutOfMemory):
+            return AT_ONCE
+        # Where the worker is what lacks, no job is begun before it is there.
+        return AT_ONCE if executor.lacking() else ROOM_SECONDS
 
     def _write(self, job: Job, write: Callable[[], None]) -> None:
         """Write the end of a job; a database that is busy or full must not cost an hour's work."""

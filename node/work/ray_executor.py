@@ -98,13 +98,13 @@ class RayWorker:
         return self._relay.is_alive and self._ended is None
 
     def lacking(self) -> str:
-        """Why there is no worker yet; empty where there is one."""
+        """Why there is no worker yet; empty where there is one, or was."""
         try:
             while self._relay.pipe.poll():
                 self._next()
         except (EOFError, OSError):
             return self._lost
-        if self._joined is not None and self._ended is None:
+        if self._joined is not None:  # that it has ended says `receive`
             return ""
         return self._why or "the Ray cluster has not answered yet"
 

@@ -229,6 +229,8 @@ class Link:
             try:
                 release, pid, machine = ray.get(facts, timeout=RETRY_SECONDS)
             except ray.exceptions.GetTimeoutError:
+                if not _is_member():  # nobody looks for a machine any more
+                    os._exit(LOST)
                 self._say(Waiting(no_machine(wanted)))
                 self._read_early()
             except ray.exceptions.RayError as error:
@@ -280,8 +282,8 @@ class Link:
         except ray.exceptions.ActorUnavailableError:
             return None
         except ray.exceptions.RayActorError:
-            ask_head: Any = ray.nodes
-            ask_head()  # where the head is gone too, Ray ends this process: then it is the way
+            if not _is_member():  # the head is gone too: then it is the way
+                os._exit(LOST)
             return [], 0, Ended(None)
         except ray.exceptions.RayError:
             os._exit(LOST)
@@ -345,6 +347,18 @@ class Link:
             self._pipe.send_bytes(message)
 
 
+def _is_member() -> bool:
+    """False where the head is another one, which does not know this process.
+
+    Ray itself ends the process where it sees that, or where no head comes back.
+    """
+    import ray
+
+    ask_head: Any = ray.nodes
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == own and node["Alive"] for node in ask_head())
+
+
 def probe(address: str) -> None:
     """Raise OSError where nobody listens there: Ray would try for 40 seconds before it says so."""
     host, _, port = address.rpartition(":")
@@ -363,8 +377,9 @@ def unreachable(address: str, error: Exception) -> str:
 def no_machine(wanted: RaySettings) -> str:
     """Why no worker starts, and what to do."""
     return (
-        f"no machine of the cluster has {wanted.cpus:g} processors, {wanted.gpus:g} GPUs and "
-        f"{wanted.memory_bytes / 1e9:.1f} GB free for a worker; `ray status` shows what is taken"
+        f"no machine of the cluster has started a worker yet: it takes {wanted.cpus:g} processors, "
+        f"{wanted.gpus:g} GPUs and {wanted.memory_bytes / 1e9:.1f} GB that are free; `ray status` "
+        "shows what is taken"
     )
 
 

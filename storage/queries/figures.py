@@ -33,6 +33,7 @@ from storage.schema import (
     instance,
     job,
     message,
+    node,
     reach,
     request,
     selftest,
@@ -398,6 +399,7 @@ def _areas(db: Connection) -> dict[str, tuple[object, ...]]:
         ),
         "alerts": (
             *_each(db, func.max(reach.c.since), func.sum(reach.c.up)),
+            *_each(db, func.max(node.c.lacking_since), func.count(node.c.lacking_since)),
             *switched,
             *db.execute(untold).one(),
         ),

@@ -49,8 +49,8 @@ class Nodes:
     def start(self, node_id: str, version: str = "", address: str = "") -> float:
         """Begin to serve; the time since which files must be looked at (`recovery.recover`)."""
         now = self._now()
-        alive = {"started_at": now, "heartbeat": now, "state": SERVING}
-        alive |= {"version": version, "address": address}
+        alive: dict[str, object] = {"started_at": now, "heartbeat": now, "state": SERVING}
+        alive |= {"version": version, "address": address, "lacks": "", "lacking_since": None}
         with self._database.writing() as db:
             clean = select(node.c.clean_at).where(node.c.id == node_id)
             since = db.execute(clean).scalar_one_or_none()
@@ -64,12 +64,17 @@ class Nodes:
             mine = update(node).where(node.c.id == node_id)
             db.execute(mine.values(clean_at=node.c.started_at))
 
-    def beat(self, node_id: str, state: str = SERVING, load: float = 0.0) -> None:
-        """Note that the node lives, and its state; `stopped`: nothing is left half done."""
+    def beat(self, node_id: str, state: str = SERVING, load: float = 0.0, lacks: str = "") -> None:
+        """Note that the node lives, and its state; `stopped`: nothing is left half done.
+
+        `lacks` says why its jobs wait for a worker.
+        """
         if state not in STATES:
             raise StorageError(f"node state {state!r}; allowed: {', '.join(STATES)}")
         now = self._now()
+        since = func.coalesce(node.c.lacking_since, now) if lacks else None
         values: dict[str, object] = {"heartbeat": now, "state": state, "load": load}
+        values |= {"lacks": lacks, "lacking_since": since}
         if state == STOPPED:
             values["clean_at"] = now
         with self._database.writing() as db:

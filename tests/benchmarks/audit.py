@@ -143,7 +143,9 @@ def _faults_of_storage(storage: Path, url: str) -> list[str]:
     used = {folder for _, folder in _rows(url, DERIVED)}
     unused = [folder.name for folder in _folders(storage) if f"derived/{folder.name}" not in used]
     named = {
-        "left in incoming": [path.name for path in (storage / "incoming").iterdir()],
+        "left in incoming": [
+            path.name for path in (storage / "incoming").rglob("*") if path.is_file()
+        ],
         "left in derived": unused,
         "rows without their files": [
             path for _, _, path in _rows(url, KEPT) if not (storage / path).exists()

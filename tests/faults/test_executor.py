@@ -30,6 +30,7 @@ from tests.ray_cluster import RayCluster, ray_cluster
 BOUNDS = Bounds(seconds=120)
 GO_ON = Order()
 PAUSE_SECONDS = 6.0
+DEATH_SECONDS = 3.0  # until an actor has said that its worker has died
 LEFT_BYTES = 40_000_000  # enough for slices, and less than the model takes at once
 
 
@@ -153,8 +154,9 @@ def test_a_job_pauses_between_two_slices_and_then_goes_on_to_the_same_result(
     executor: ProcessExecutor, tmp_path: Path
 ) -> None:
     """It pauses for longer than the whole job may take: that time does not count."""
-    first = request(tmp_path / "a", 8)
-    second = replace(request(tmp_path / "b", 8), started_at=first.started_at)
+    own = ModelSpec("leisurely", "tests.faulty_models:Leisurely")
+    first = replace(request(tmp_path / "a", 8), model=own)
+    second = replace(request(tmp_path / "b", 8), model=own, started_at=first.started_at)
     plain = executor.run(first, BOUNDS, lambda _: GO_ON)
     reports: list[tuple[float, Progress | None]] = []
     paused_at = [0.0]
@@ -221,6 +223,20 @@ def test_a_worker_that_is_killed_says_how_it_ended_and_is_replaced(
     assert isinstance(end, NoAnswer)
     assert end.how is End.WORKER_DIED
     assert end.detail == "killed by the system (SIGKILL), most often because memory ran out"
+    again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(again, Derived)
+
+
+def test_a_worker_that_has_died_before_a_request_is_replaced_for_it(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    first = executor.run(request(tmp_path / "a", 3), BOUNDS, lambda _: GO_ON)
+    assert isinstance(first, Derived)
+    assert executor.pid is not None
+    process = psutil.Process(executor.pid)
+    process.kill()
+    process.wait(10.0)
+    time.sleep(DEATH_SECONDS)  # the node has not looked yet, and the news has come
     again = executor.run(request(tmp_path / "b", 3), BOUNDS, lambda _: GO_ON)
     assert isinstance(again, Derived)
 

@@ -3,14 +3,17 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
+from node.work.ray_executor import RaySettings, ray_executor
 from node.work.ray_relay import keep, written
 from tests import series
 from tests.node_process import NodeProcess, destination, route, running, wait_for
@@ -21,6 +24,7 @@ from tests.ray_cluster import RayCluster, ray_cluster
 ROOT = Path(__file__).parents[2]
 SLOW = '\n[[model]]\nname = "slow"\nclass = "tests.faulty_models:Slow"\n'
 SLICES = 20
+MADE = 2 * SLICES - 1
 
 
 def send(node: NodeProcess, number: int) -> str:
@@ -67,6 +71,12 @@ def wait_until_half_made(node: NodeProcess) -> None:
     wait_for("slices are made", is_half_made)
 
 
+def lacks(node: NodeProcess) -> str:
+    """Why jobs wait, as REST says it."""
+    at = f"http://127.0.0.1:{node.web_port}/api/v1/nodes"
+    return str(httpx.get(at, headers=node.proof).json()[0]["lacks"])
+
+
 def reasons(node: NodeProcess) -> str:
     """Why jobs wait, as the log says it."""
     return " ".join(event["why"] for event in node.found("jobs wait for a worker"))
@@ -85,9 +95,9 @@ def test_jobs_wait_for_a_head_and_go_on_after_the_death_of_a_worker_and_of_the_h
         node = node_of(folder, cluster, port)
         with running(node):
             wait_for("it says what to do", lambda: "ray start --head" in reasons(node))
+            wait_for("REST says it too", lambda: "ray start --head" in lacks(node))
             sent = send(node, 0)
-            node.event("series complete")
-            assert [job.state for job in jobs(node, sent)] == ["queued"]
+            wait_for("it waits", lambda: [it.state for it in jobs(node, sent)] == ["queued"])
             cluster.start_head()
             for done in range(rounds):
                 node.event("job running", count=3 * done + 1, seconds=120)
@@ -103,11 +113,25 @@ def test_jobs_wait_for_a_head_and_go_on_after_the_death_of_a_worker_and_of_the_h
                 node.hurry()
                 node.event("delivery sent", count=done + 1, seconds=120)
                 assert [job.state for job in jobs(node, sent)] == ["succeeded"]
-                assert len(script.received) == len(set(script.received))
-                assert len(script.received) == (done + 1) * (2 * SLICES - 1)
+                assert len(script.received) == len(set(script.received)) == (done + 1) * MADE
+                wait_for("nothing lacks", lambda: not lacks(node))
                 if done + 1 < rounds:
                     node.slow_down()
                     sent = send(node, done + 1)
+
+
+def test_a_worker_that_waits_for_a_machine_is_asked_of_the_next_head() -> None:
+    with ray_cluster() as cluster:
+        settings = RaySettings(cluster.address, 1.0 + cluster.cpus, 0.0, 1 << 30)
+        executor = ray_executor("worker-test", time.monotonic, settings)
+        try:
+            said = "no machine of the cluster has started a worker yet: it takes 3 processors"
+            wait_for("no machine suffices", lambda: executor.lacking().startswith(said))
+            cluster.cpus *= 2
+            cluster.replace_head()
+            wait_for("a machine has the worker", lambda: not executor.lacking(), seconds=90.0)
+        finally:
+            executor.close()
 
 
 def test_ray_is_not_imported_where_it_is_not_used() -> None:

@@ -7,13 +7,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
+from pynetdicom import evt
 from sqlalchemy import text
 
 from storage.database import FILE_NAME, Database
 from tests import node_rows, phantoms
 from tests.node_process import NodeProcess, destination, route, running
-from tests.peers import Storescp
+from tests.peers import Script, Storescp, scripted_scp
 from tests.phantoms import Series
+from tests.postgres import postgres
 from tests.traffic import send, send_and_wait, uid_of
 
 
@@ -83,6 +86,32 @@ def test_a_node_whose_database_is_replaced_while_it_runs_ends_and_forgets_nothin
     node_rows.wait_until_settled(node, [uid_of(before), uid_of(after)])
     for paths in (before, after):
         assert [job.state for job in node_rows.jobs(node, uid_of(paths))] == ["succeeded"]
+
+
+def test_a_series_goes_on_as_soon_as_the_database_is_back_that_was_away_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """The lease of the delivery, of two minutes, keeps nothing from its destination."""
+    script = Script()
+    answer = script.answer
+    with postgres() as server:
+
+        def without_database(event: evt.Event) -> int | Dataset:
+            if len(script.received) == 2:
+                server.kill_all()
+            return answer(event)
+
+        script.answer = without_database  # type: ignore[method-assign]
+        files = phantoms.write(tmp_path / "a", Series(seed="a", slices=4))
+        with scripted_scp(script) as port:
+            parts = (destination("pacs", "SCRIPTED", port), route(destinations=["pacs"]))
+            node = NodeProcess(tmp_path / "node", *parts, database=server.create("midslice"))
+            with running(node):
+                send(node, files)
+                node.event("delivery given back")
+                server.start()
+                node.event("delivery sent", seconds=30.0)
+    assert len(set(script.received)) == 7
 
 
 def test_what_came_after_a_backup_arrives_once_more_when_it_is_restored(

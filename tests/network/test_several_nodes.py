@@ -1,5 +1,7 @@
 """Two real nodes on one PostgreSQL and one storage folder: one archive, one queue, no loss."""
 
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pynetdicom import evt
 from sqlalchemy import NullPool, create_engine, text
 
 from tests import node_rows, phantoms
@@ -125,6 +128,106 @@ def test_a_node_that_dies_while_it_sends_leaves_the_rest_to_the_other(
             assert counts.total() - len(counts) <= 4  # what had no answer in the ledger yet
 
 
+def test_a_node_that_stood_still_for_long_writes_over_nothing_and_works_on(
+    tmp_path: Path, database: str, empty_archive: Storescp
+) -> None:
+    parts = (
+        SLOW,
+        destination("pacs", "STORESCP", empty_archive.port),
+        route(model="slow", destinations=["pacs"]),
+    )
+    predicted = phantoms.write(tmp_path / "a", Series(seed="a", slices=40))
+    received = phantoms.write(tmp_path / "b", Series(seed="b", slices=6))
+    with cluster(tmp_path, database, *parts) as (one, two):
+        send(one, predicted)
+        stands = holder_of(one, two, "SELECT node FROM job WHERE state = 'running'")
+        works = two if stands is one else one
+        with RawPeer(stands.port) as scanner:
+            scanner.associate(associate_request(calling="CT2"))
+            for file in received[:3]:
+                assert stored(scanner, file) == 0
+            stand_still(stands)
+            works.event("node lost", seconds=LOST_SECONDS + 15.0, node=name_of(stands), jobs=1)
+            works.hurry()
+            works.event("delivery sent")
+            made = {path: path.read_bytes() for path in empty_archive.files()}
+            go_on(stands)
+            stands.event("lease lost")
+            for file in received[3:]:
+                assert stored(scanner, file) == 0
+            scanner.release()
+        stands.hurry()
+        node_rows.wait_until_settled(works, [uid_of(predicted), uid_of(received)])
+        (job,) = node_rows.jobs(stands, uid_of(predicted))
+        assert len(made_of(empty_archive, job.derived_uid)) == 79
+        assert [it.offers for it in node_rows.deliveries(works, uid_of(predicted))] == [1]
+        assert {path: path.read_bytes() for path in made} == made
+        *_, late = node_rows.jobs(works, uid_of(received))  # what came before it stood was one too
+        assert len(made_of(empty_archive, late.derived_uid)) == 11
+        assert {uid for uid, _ in node_rows.kept(one)} == uids((*predicted, *received))
+        assert rows(one, "SELECT count(*) FROM node WHERE state = 'serving'") == [(2,)]
+        assert unused_results(one) == set()
+
+
+def test_a_node_that_stood_still_while_it_sent_offers_nothing_that_another_one_has_sent(
+    tmp_path: Path, database: str
+) -> None:
+    script = Script()
+    answer = script.answer
+    holder: list[NodeProcess] = []
+    nodes: list[NodeProcess] = []
+
+    def stands_still(event: evt.Event) -> int | Dataset:
+        if len(script.received) == 3 and not holder:
+            holder.append(holder_of(*nodes, "SELECT node FROM delivery"))
+            stand_still(holder[0])
+        return answer(event)
+
+    script.answer = stands_still  # type: ignore[method-assign]
+    files = phantoms.write(tmp_path / "ct", Series(slices=5))
+    with scripted_scp(script) as port:
+        parts = (destination("pacs", "SCRIPTED", port), route(destinations=["pacs"]))
+        with cluster(tmp_path, database, *parts) as (one, two):
+            nodes += [one, two]
+            send(one, files)
+            wait_for("a node stands still", lambda: holder)
+            works = two if holder[0] is one else one
+            works.event("node lost", deliveries=1, seconds=LOST_SECONDS + 15.0)
+            works.event("delivery sent")
+            before = Counter(script.received)
+            go_on(holder[0])
+            holder[0].event("lease lost")
+            assert Counter(script.received) == before
+            assert len(before) == 9
+            assert before.total() - len(before) <= 4  # what had no answer in the ledger yet
+            (delivery,) = node_rows.deliveries(one, uid_of(files))
+            assert delivery.state == "sent"
+
+
+def test_a_job_is_watched_and_cancelled_at_another_node_than_that_which_runs_it(
+    tmp_path: Path, database: str
+) -> None:
+    files = phantoms.write(tmp_path / "ct", Series(slices=60))
+    with cluster(tmp_path, database, SLOW, route(model="slow", destinations=[])) as (one, two):
+        send(one, files)
+        runs = holder_of(one, two, "SELECT node FROM job WHERE state = 'running'")
+        other = two if runs is one else one
+        at = f"http://127.0.0.1:{other.web_port}"
+        with httpx.stream("GET", f"{at}/live", headers=other.proof, timeout=30.0) as stream:
+            events = (line for line in stream.iter_lines() if line.startswith("event: queue"))
+            shown = []
+            for _ in range(3):  # each is a change that the page asks for
+                next(events)
+                (job,) = httpx.get(f"{at}/api/v1/jobs", headers=other.proof).json()
+                shown.append(job["progress"])
+            assert shown[0] < shown[-1]
+            cancelled = httpx.post(f"{at}/api/v1/jobs/{job['id']}/cancel", headers=other.proof)
+            assert cancelled.status_code == 200
+            runs.event("job cancelled", seconds=15.0)
+            next(events)
+        assert [it.state for it in node_rows.jobs(one, uid_of(files))] == ["cancelled"]
+
+
 def test_a_destination_has_one_association_of_all_nodes_and_the_order_of_the_queue(
     tmp_path: Path, database: str
 ) -> None:
@@ -183,6 +286,21 @@ def test_a_node_that_does_not_fit_the_others_is_refused_in_words(
         two.environment["MIDSLICE_NODE__NAME"] = "one"
         refused(two, "a node named one/MIDSLICE is running on")
         rows(one, "UPDATE alembic_version SET version_num = '0001'")
+
+
+def stand_still(node: NodeProcess) -> None:
+    """Stop all of its processes, as a machine does that is frozen."""
+    os.killpg(node.pid, signal.SIGSTOP)
+
+
+def go_on(node: NodeProcess) -> None:
+    os.killpg(node.pid, signal.SIGCONT)
+
+
+def unused_results(node: NodeProcess) -> set[str]:
+    """The folders of results that no row names."""
+    there = {f"derived/{path.name}" for path in (node.folder / "var/derived").iterdir()}
+    return there - {str(folder) for (folder,) in rows(node, "SELECT folder FROM derived")}
 
 
 def name_of(node: NodeProcess) -> str:

@@ -115,7 +115,7 @@ def node(_: AsViewer, parts: PartsOf) -> Json:
 def nodes(_: AsViewer, parts: PartsOf) -> list[Json]:
     work = parts.store.nodes.work()
     return [
-        plain(state, "id state version address started_at heartbeat load", parts.zone)
+        plain(state, "id state version address started_at heartbeat load lacks", parts.zone)
         | {"alive": health.is_alive(state, parts.gate.now())}
         | vars(work.get(state.id, NodeWork()))
         for state in parts.store.nodes.get()

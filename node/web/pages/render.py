@@ -27,12 +27,14 @@ from storage.queries.find import needing
 from storage.queries.overview import not_closed
 from storage.records import DAY, ClosingFault, Page, Role, SwitchName
 from storage.site import control, notices, peers
+from storage.site.nodes import SERVING
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 MASK = "midslice-mask"  # the cookie of a visitor who wants patients' attributes hidden
 HIDDEN = "\u2022" * 6
 # Six direction cosines as the name of a stack writes them.
 ALONG = r"along (-?\d\.\d\d(?: -?\d\.\d\d){5})"
+LACKING_SECONDS = 60.0  # without workers: each start of a node takes a while
 NOTICE_DAYS = 7  # a channel that failed before that, with nothing to send since, is left out
 
 # (path, name on the page, the least role): the order in which the pages are listed.
@@ -195,6 +197,7 @@ def alerts(parts: Parts, now: float) -> tuple[Alert, ...]:
     """List what fails on its way to a job, and senders, destinations, channels with a fault."""
     return (
         *_not_closed(parts),
+        *_workers(parts, now),
         *_senders(parts, now),
         *_destinations(parts),
         *_channels(parts, now),
@@ -219,6 +222,13 @@ def _not_closed(parts: Parts) -> Iterator[Alert]:
             name = f"A series from {arrival.calling_ae}"
             text = f"has not been processed because of an error of the node ({fault.error})"
             yield Alert(name, text, fault.since, f"/series/{arrival.series_uid}")
+
+
+def _workers(parts: Parts, now: float) -> Iterator[Alert]:
+    for node in parts.store.nodes.get():
+        since = node.lacking_since
+        if node.state == SERVING and since is not None and now - since > LACKING_SECONDS:
+            yield Alert(node.id, f"has lacked workers ({node.lacks})", since, "/capacity")
 
 
 def _senders(parts: Parts, now: float) -> Iterator[Alert]:

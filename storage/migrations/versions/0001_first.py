@@ -26,7 +26,8 @@ TYPES: dict[str, Any] = {
 TABLES = {
     "node": """
         id string(64) key, started_at float, heartbeat float, state string(16),
-        clean_at float null, version string(32) ='', address text ='', load float =0
+        clean_at float null, version string(32) ='', address text ='', load float =0,
+        lacks text ='', lacking_since float null
     """,
     "fact": "name string(64) key, value text",
     "scrub": "kind string(16) key, last_id integer",

@@ -1,10 +1,12 @@
 """What a complete arrival, a verdict, a limit and a requeue do to jobs."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
+from storage.archive import lock_series
 from storage.enqueue import DailyLimits
 from storage.errors import LeaseLost, NotFound, StorageError, WrongState
 from storage.queries.find import needing
@@ -48,6 +50,39 @@ def test_an_arrival_without_a_route_is_complete_and_has_no_job(stored: Stored) -
     assert stored.queue.complete(stored.arrival().id, {}, []) == ()
     assert stored.jobs() == ()
     assert stored.archive.arriving() == ()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has one writer
+def test_an_arrival_is_closed_while_an_instance_comes_and_neither_waits_in_a_circle(
+    stored: Stored,
+) -> None:
+    """Closing locks the arrival and makes a job of the series, an instance locks them in turn."""
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    new = stored.new_job(arrival, "k")
+    closing = threading.Thread(target=stored.queue.complete, args=(arrival.id, {}, [new]))
+    with stored.database.writing() as db:
+        lock_series(db, arrival.series_id)
+        closing.start()
+        closing.join(10.0)
+        assert stored.archive.arrival(arrival.id).state is ArrivalState.COMPLETE
+    closing.join(10.0)
+    assert [job.key for job in stored.jobs()] == ["k"]
+
+
+def test_an_instance_that_comes_for_a_series_waits_until_its_lock_is_free(
+    stored: Stored,
+) -> None:
+    stored.receive("1.1")
+    arrival = stored.arrival()
+    coming = threading.Thread(target=stored.receive, args=("1.2",))
+    with stored.database.writing() as db:
+        lock_series(db, arrival.series_id)
+        coming.start()
+        coming.join(0.5)
+        assert stored.archive.arrival(arrival.id).instances == 1
+    coming.join(10.0)
+    assert stored.archive.arrival(arrival.id).instances == 2
 
 
 def test_an_arrival_is_completed_once(stored: Stored) -> None:

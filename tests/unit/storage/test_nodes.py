@@ -38,6 +38,22 @@ def test_a_node_says_when_it_started_and_that_it_lives(database: Database, clock
     )
 
 
+def test_a_node_says_what_it_lacks_and_since_when(database: Database, clock: Clock) -> None:
+    nodes = Nodes(database, clock)
+    nodes.start("one")
+    said: list[tuple[str, float | None]] = []
+    for lacks in ("", "no cluster", "another one", "", "no cluster"):
+        clock.now += 10
+        nodes.beat("one", lacks=lacks)
+        (state,) = nodes.get()
+        said.append((state.lacks, state.lacking_since))
+    now = clock.now
+    first, second = ("no cluster", now - 30), ("another one", now - 30)
+    assert said == [("", None), first, second, ("", None), ("no cluster", now)]
+    nodes.start("one")
+    assert nodes.get()[0].lacking_since is None
+
+
 def test_a_first_start_looks_at_everything(database: Database, clock: Clock) -> None:
     assert Nodes(database, clock).start("one") == 0.0
 

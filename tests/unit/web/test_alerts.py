@@ -8,7 +8,7 @@ import pytest
 
 from storage.records import ClosingFault, Peer, SwitchName
 from storage.site import control, notices, peers
-from storage.site.nodes import fact_or_set
+from storage.site.nodes import Nodes, fact_or_set
 from tests.certificates import Authority
 from tests.unit.storage.stored import post
 from tests.unit.web.site import Client, Site, site
@@ -109,6 +109,24 @@ def test_a_destination_that_is_down_or_paused_is_an_alert(served: Site) -> None:
     assert ">1<" in mark  # the same destination
     peers.record(served.database, now, "pacs", ok=True, seconds=0.1, sentence="")
     control.turn(served.database, now, "anna", SwitchName.PAUSED, "pacs", on=False)
+    assert CALM in person.get("/now/needs").text
+
+
+def test_a_node_whose_jobs_wait_for_a_worker_for_longer_than_it_starts_is_an_alert(
+    served: Site,
+) -> None:
+    person, nodes = served.person(), Nodes(served.database, served.clock)
+    nodes.start("one/MIDSLICE")
+    nodes.beat("one/MIDSLICE", lacks="1 of 2: no Ray cluster answers")
+    assert CALM in person.get("/now/needs").text
+    served.clock.now += 61
+    nodes.beat("one/MIDSLICE", lacks="1 of 2: no Ray cluster answers")
+    part, mark = marks(person)
+    assert 'href="/capacity"' in part
+    assert "has lacked workers (1 of 2: no Ray cluster answers) for" in part
+    assert mark.strip() == ""  # it is nothing of the page Peers
+    assert "jobs wait for a worker: 1 of 2: no Ray cluster" in person.get("/capacity").text
+    nodes.beat("one/MIDSLICE")
     assert CALM in person.get("/now/needs").text
 
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import node.web
 from storage.records import Role, SwitchName
 from storage.site import control, peers
+from storage.site.nodes import STOPPED, Nodes
 from tests.unit.web.site import Site
 
 MONITORING = Path(node.web.__file__).parent / "monitoring"
@@ -124,6 +125,17 @@ def test_a_destination_is_up_down_or_paused(served: Site) -> None:
     assert value(served, "destination_up", destination="gone") is None
     assert value(served, "destination_paused", destination="pacs") == 1
     assert value(served, "draining") == 1
+
+
+def test_nodes_whose_jobs_wait_for_a_worker_are_named(served: Site) -> None:
+    nodes = Nodes(served.database, served.clock)
+    for name, lacks in (("one", "1 of 2: no Ray cluster answers"), ("two", "")):
+        nodes.start(name)
+        nodes.beat(name, lacks=lacks)
+    assert value(served, "node_lacks_workers", node="one") == 1
+    assert value(served, "node_lacks_workers", node="two") == 0
+    nodes.beat("one", STOPPED)
+    assert value(served, "node_lacks_workers", node="one") is None
 
 
 def test_associations_count_by_how_they_ended(served: Site) -> None:

@@ -40,6 +40,7 @@ class Pacs:
     sent: SendResult = SENT  # how an association ends that was not lost
     gives_no_association: bool = False
     fails: Exception | None = None
+    before_offer: Callable[[], object] = lambda: None  # after the answer before it was noted
     before_answer: Callable[[], object] = lambda: None
     seconds: float = 2.0  # that an answer takes
     offered: list[str] = field(default_factory=list)  # SOP Instance UIDs
@@ -65,6 +66,7 @@ class Pacs:
         for outgoing in files:
             assert Path(outgoing.path).is_file()
             assert outgoing.transfer_syntax == EXPLICIT_LE
+            self.before_offer()
             if stop():
                 return SendResult(Outcome.RETRY, "The sending was stopped.")
             self.offered.append(outgoing.instance_uid)
@@ -670,6 +672,24 @@ def test_a_cancelled_delivery_ends_while_its_destination_is_silent(site: Site) -
     wait_until(lambda: site.pacs.offered, what="the first instance is offered")
     done = site.tried(delivery)
     assert (done.state, done.sent) == (DeliveryState.CANCELLED, 0)
+    assert site.pacs.offered == ["2.25.1.0"]
+
+
+def test_a_node_that_stood_still_between_two_instances_offers_none_of_what_is_another_ones(
+    site: Site,
+) -> None:
+    delivery = site.derived(instances=3)
+
+    def stand_still() -> None:
+        if len(site.pacs.offered) == 1:
+            site.stored.clock.now += 300.0
+            site.stored.ledger.cancel(delivery.id)  # the attempt is over, as after a take-over
+
+    site.pacs.seconds = 0.0
+    site.pacs.before_offer = stand_still
+    site.configure(PACS)
+    assert site.tried(delivery).state is DeliveryState.CANCELLED
+    site.end()
     assert site.pacs.offered == ["2.25.1.0"]
 
 

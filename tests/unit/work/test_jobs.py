@@ -83,13 +83,14 @@ class Worker:
     is_closed: bool = False
     told: list[Arriving] = field(default_factory=list)
     has_died: bool = False  # when it is told something
+    lacks: str = ""
 
     def start(self) -> None:
         self.is_started = True
 
     def lacking(self) -> str:
         self.is_started = True
-        return ""
+        return self.lacks
 
     def tell(self, arriving: Arriving) -> bool:
         self.told.append(arriving)
@@ -708,3 +709,17 @@ def test_a_worker_that_dies_of_what_arrives_is_started_again_and_not_told_of_it(
     assert node.over(stored.ask("key", ["1.2"]).job_id).state is JobState.FAILED
     node.supervisor.stop()
     assert len(worker.told) == 1
+
+
+def test_the_node_says_why_its_jobs_wait_for_a_worker_until_one_is_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PAUSE_SECONDS", 0.05)
+    assert node.supervisor.lacking() == ""
+    (worker,) = node.workers
+    worker.lacks = "no cluster answers"
+    node.supervisor.start()
+    said = "1 of 1: no cluster answers"
+    wait_until(lambda: node.supervisor.lacking() == said, what="the worker is missed")
+    worker.lacks = ""
+    wait_until(lambda: node.supervisor.lacking() == "", what="the worker is there")
